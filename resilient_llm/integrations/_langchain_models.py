@@ -5,9 +5,9 @@ A model that retries by itself is replaced by a copy that does not. The user's m
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
@@ -15,6 +15,7 @@ from langchain_core.language_models import BaseChatModel
 
 from resilient_llm import ConfigurationError, Target
 from resilient_llm.integrations._langchain_runs import is_streaming
+from resilient_llm.integrations._warning import warn_at_declaration
 
 _MAPPING: Final = (
     "write a mapping from spec to model, for example "
@@ -111,7 +112,7 @@ def _address_field(model: BaseChatModel) -> str | None:
     """
     fields = type(model).model_fields
     for name, field in fields.items():
-        if not name.endswith(_ADDRESSES) or name == "endpoint_name":
+        if not name.endswith(_ADDRESSES):
             continue
         value = getattr(model, name, None)
         if value is None or value == field.get_default(call_default_factory=False):
@@ -141,18 +142,19 @@ def prepared(model: BaseChatModel, target: Target, parameters: Mapping[str, Any]
         target: Its target.
         parameters: ``{field: value}`` of all models, for those that have such a field.
     """
-    retries = getattr(model, "max_retries", None)
     fields = type(model).model_fields
     update = {name: value for name, value in parameters.items() if name in fields}
-    quiet = _without_retries(model) if _may_retry(model, retries) else None
+    # A model without the field has no retries that are known, and None is the SDK's own number.
+    retries = getattr(model, "max_retries", None) if "max_retries" in fields else 0
+    may_retry = type(retries) is not int or retries > 0
+    quiet = _without_retries(model) if may_retry else None
     if quiet is not None:
         _log.info("the model of %s is copied with max_retries=0", target.key)
         update.update(quiet)
-    elif type(retries) is int and retries > 0 and _may_retry(model, retries):
-        warnings.warn(
+    elif may_retry and type(retries) is int:
+        warn_at_declaration(
             f"the model of {target.key} has max_retries={retries}: its retries multiply with those "
-            "of the chain; build the model with the least number that it takes",
-            stacklevel=5,
+            "of the chain; build the model with the least number that it takes"
         )
     if not update:
         return model
@@ -160,12 +162,6 @@ def prepared(model: BaseChatModel, target: Target, parameters: Mapping[str, Any]
     for name in _LAZY_CLIENTS:
         vars(copy).pop(name, None)
     return copy
-
-
-def _may_retry(model: BaseChatModel, retries: object) -> bool:
-    if "max_retries" not in type(model).model_fields:
-        return False
-    return not (type(retries) is int and retries <= 0)
 
 
 def _without_retries(model: BaseChatModel) -> dict[str, Any] | None:
@@ -221,13 +217,25 @@ def timeout_of(model: BaseChatModel, given: object, remaining: float | None) -> 
     for name in _TIMEOUTS:
         own = getattr(model, name, None) if own is None else own
     own = getattr(own, "read", own)
-    limit = own if type(own) in (int, float) and own is not None else _SDK_TIMEOUT
-    return {"timeout": remaining} if remaining < limit else {}  # pyright: ignore[reportOperatorIssue]  # a number
+    limit = own if isinstance(own, (int, float)) else _SDK_TIMEOUT
+    return {"timeout": remaining} if remaining < limit else {}
 
 
 def _packages(model: BaseChatModel) -> set[str]:
     """Return the names of the packages that the classes of a model are from."""
     return {cls.__module__.partition(".")[0] for cls in type(model).__mro__}
+
+
+def identifying_params(model: BaseChatModel, target: Target) -> dict[str, Any]:
+    """Return by what caches and tracers know a model that is called for a target.
+
+    The target's own parameters may hold keys, so they are shown as a hash.
+    """
+    params: dict[str, Any] = {"_type": model._llm_type, **model._identifying_params}
+    if target.params or target.removed:
+        given = repr((sorted(target.params.items()), sorted(target.removed)))
+        params["target_params"] = hashlib.sha256(given.encode()).hexdigest()
+    return params
 
 
 def common_profile(models: Sequence[BaseChatModel]) -> dict[str, Any] | None:

@@ -38,6 +38,10 @@ _TOKEN_COUNTERS: Final = (UsageMetadataCallbackHandler.__name__, "OpenAICallback
 class Run:
     """The run of a whole call, as far as its children need it.
 
+    Args:
+        counts_tokens: Whether it is the run of a model, whose answer handlers that add up tokens
+            get, and must not get of its children again.
+
     Attributes:
         run_id: Its id.
         handlers: The handlers that children inherit.
@@ -48,10 +52,16 @@ class Run:
     __slots__ = ("handlers", "metadata", "run_id", "tags")
 
     def __init__(
-        self, run_id: Any, handlers: list[Any], tags: list[str], metadata: dict[str, Any]
+        self,
+        run_id: Any,
+        handlers: list[Any],
+        tags: list[str],
+        metadata: dict[str, Any],
+        *,
+        counts_tokens: bool = True,
     ) -> None:
         self.run_id = run_id
-        self.handlers = [each for each in handlers if not _counts_tokens(each)]
+        self.handlers = [each for each in handlers if not (counts_tokens and _counts_tokens(each))]
         self.tags = tags
         # Each model has its own "ls_provider", "ls_model_name" and so on.
         self.metadata = {
@@ -59,7 +69,7 @@ class Run:
         }
 
     @classmethod
-    def of_manager(cls, manager: Any) -> Run | None:
+    def of_manager(cls, manager: Any, *, counts_tokens: bool = True) -> Run | None:
         """Return the run of a run manager, None if there is none."""
         if manager is None:
             return None
@@ -68,6 +78,7 @@ class Run:
             manager.inheritable_handlers,
             manager.inheritable_tags,
             manager.inheritable_metadata,
+            counts_tokens=counts_tokens,
         )
 
     def manager(self, *, is_async: bool) -> CallbackManager | AsyncCallbackManager:

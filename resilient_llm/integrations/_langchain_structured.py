@@ -12,13 +12,8 @@ from langchain_core.language_models import LanguageModelInput
 from langchain_core.runnables import Runnable, RunnableConfig
 
 from resilient_llm import Failover  # noqa: TC001
-from resilient_llm.integrations._langchain_attempts import (
-    Request,
-    ainvoke_structured,
-    astream_structured,
-    invoke_structured,
-    stream_structured,
-)
+from resilient_llm.integrations import _langchain_attempts as attempts
+from resilient_llm.integrations._langchain_attempts import Request
 from resilient_llm.integrations._langchain_runs import Run
 
 
@@ -34,6 +29,7 @@ class StructuredOutput(Runnable[LanguageModelInput, Any]):
         raw: ``{key of a target: its runnable that gives the message with what was parsed}``
         plain: ``{key of a target: its runnable that gives what was parsed}``, for streams.
         includes_raw: Whether the message is given with what was parsed.
+        arguments: ``{key of a target: arguments of all its calls}``
     """
 
     def __init__(
@@ -44,12 +40,14 @@ class StructuredOutput(Runnable[LanguageModelInput, Any]):
         plain: Mapping[str, Any],
         *,
         includes_raw: bool,
+        arguments: Mapping[str, Mapping[str, Any]],
     ) -> None:
         self._policy = policy
         self._models = models
         self._raw = raw
         self._plain = plain
         self._includes_raw = includes_raw
+        self._arguments = arguments
         self.name = "FailoverStructuredOutput"
 
     @property
@@ -63,8 +61,13 @@ class StructuredOutput(Runnable[LanguageModelInput, Any]):
         return next(iter((self._raw if self._includes_raw else self._plain).values())).OutputType
 
     def _request(self, manager: Any, runnables: Mapping[str, Any]) -> Request:
-        run = Run.of_manager(manager)
-        return Request(self._models, run, runnables, includes_raw=self._includes_raw)
+        return Request(
+            self._models,
+            Run.of_manager(manager, counts_tokens=False),
+            runnables,
+            includes_raw=self._includes_raw,
+            unshared=self._arguments,
+        )
 
     def _answer(self, request: Request, message: Any) -> Any:
         given = request.results.get(id(message))
@@ -82,7 +85,7 @@ class StructuredOutput(Runnable[LanguageModelInput, Any]):
 
         def call(messages: Any, run_manager: Any) -> Any:
             request = self._request(run_manager, self._raw)
-            message = self._policy.call(invoke_structured, messages, request=request, **kwargs)
+            message = self._policy.call(attempts.invoke, messages, request=request, **kwargs)
             return self._answer(request, message)
 
         return self._call_with_config(call, input, config)
@@ -97,9 +100,7 @@ class StructuredOutput(Runnable[LanguageModelInput, Any]):
 
         async def call(messages: Any, run_manager: Any) -> Any:
             request = self._request(run_manager, self._raw)
-            message = await self._policy.call(
-                ainvoke_structured, messages, request=request, **kwargs
-            )
+            message = await self._policy.call(attempts.ainvoke, messages, request=request, **kwargs)
             return self._answer(request, message)
 
         return await self._acall_with_config(call, input, config)
@@ -116,7 +117,7 @@ class StructuredOutput(Runnable[LanguageModelInput, Any]):
         def items(inputs: Iterator[Any], run_manager: Any) -> Iterator[Any]:
             for messages in inputs:
                 request = self._request(run_manager, runnables)
-                stream = self._policy.call(stream_structured, messages, request=request, **kwargs)
+                stream = self._policy.call(attempts.stream, messages, request=request, **kwargs)
                 with closing(stream):
                     yield from stream
 
@@ -135,7 +136,7 @@ class StructuredOutput(Runnable[LanguageModelInput, Any]):
             async for messages in inputs:
                 request = self._request(run_manager, runnables)
                 stream = await self._policy.call(
-                    astream_structured, messages, request=request, **kwargs
+                    attempts.astream, messages, request=request, **kwargs
                 )
                 async with aclosing(stream):
                     async for item in stream:

@@ -44,6 +44,7 @@ from resilient_llm.integrations import _langchain_attempts as attempts
 from resilient_llm.integrations._langchain_attempts import BoundTools, Request
 from resilient_llm.integrations._langchain_models import (
     common_profile,
+    identifying_params,
     named_models,
     prepared,
     streams_by_itself,
@@ -143,14 +144,16 @@ class FailoverChatModel(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        """What differs between two adapters, for caches and tracers: the models with params."""
-        return {
+        """What differs between two adapters, for caches and tracers: models and parameters."""
+        targets = {target.key: target for target in self._policy.chain}
+        params: dict[str, Any] = {
             "models": {
-                key: {"_type": model._llm_type, **model._identifying_params}
-                for key, model in self._called.items()
+                key: identifying_params(model, targets[key]) for key, model in self._called.items()
             },
             **self._parameters(),
         }
+        # LangChain has a "stop" here, too: that of a call, which may be none.
+        return {**params, "stop_of_all_calls": self.stop} if self.stop else params
 
     def _get_invocation_params(
         self, stop: list[str] | None = None, **kwargs: Any
@@ -249,7 +252,15 @@ class FailoverChatModel(BaseChatModel):
             }
             for includes_raw in (True, False)
         )
-        return StructuredOutput(self._policy, self._called, raw, plain, includes_raw=include_raw)
+        stop = {"stop": self.stop} if self.stop else {}
+        return StructuredOutput(
+            self._policy,
+            self._called,
+            raw,
+            plain,
+            includes_raw=include_raw,
+            arguments={key: {**stop, **unshared} for key, unshared in self._unshared.items()},
+        )
 
     # Calls. LangChain gives the run to `_generate` and keeps it from `_stream`.
 

@@ -45,6 +45,7 @@ _REFUSED: Final[Mapping[str, str]] = {
     "model_list": "deployments are targets of the chain: write Target(…, account=…, params=…)",
 }
 """Arguments of LiteLLM that would call another model, or the same again: ``{name: instead}``."""
+_NO_RETRIES: Final = _litellm.RetryPolicy()
 
 
 @overload
@@ -148,10 +149,11 @@ def _check(kwargs: Mapping[str, Any]) -> None:
     Raises:
         ConfigurationError: If there are some.
     """
-    for name in _REFUSED.keys() & kwargs.keys():
-        if kwargs[name]:
-            shown = f"={kwargs[name]!r}" if type(kwargs[name]) is int else ""
-            raise ConfigurationError(f"{name}{shown}: LiteLLM's own is off; {_REFUSED[name]}")
+    for name, instead in _REFUSED.items():
+        value = kwargs.get(name)
+        if value:
+            shown = f"={value!r}" if type(value) is int else ""
+            raise ConfigurationError(f"{name}{shown}: LiteLLM's own is off; {instead}")
     if cast("Any", _litellm).model_fallbacks:  # which no argument turns off
         raise ConfigurationError(
             "litellm.model_fallbacks is set, and LiteLLM would call those models inside each "
@@ -170,9 +172,6 @@ def _once(target: Target, kwargs: dict[str, Any]) -> dict[str, Any]:
     return once
 
 
-_NO_RETRIES: Final = _litellm.RetryPolicy()
-
-
 def _rounded(seconds: float) -> float:
     """Return a time rounded down to two digits, and to less than it is: 29 for 30 and for 29.9.
 
@@ -185,10 +184,16 @@ def _rounded(seconds: float) -> float:
     return round((math.ceil(seconds / step) - 1) * step, 9)
 
 
+def _timeout_of(kwargs: Mapping[str, Any]) -> Any:
+    """Return the timeout that LiteLLM would use, which looks in this order."""
+    for name in ("timeout", "request_timeout"):
+        if kwargs.get(name) is not None:
+            return kwargs[name]
+    return _litellm.request_timeout
+
+
 def _limited(timeout: Any, remaining: float) -> Any:
     """Return the caller's timeout, as far as the attempt has time for it."""
-    if timeout is None:
-        return remaining
     if isinstance(timeout, (int, float)):
         return min(timeout, remaining)
     import httpx  # LiteLLM's own client
@@ -256,7 +261,7 @@ def _with_chain(policy: Failover, chain: Any) -> Failover:
 def _complete(target: Target, attempt: Attempt, messages: Any, **kwargs: Any) -> Any:
     once = _once(target, kwargs)
     if attempt.remaining is not None:
-        once["timeout"] = _limited(kwargs.get("timeout"), _rounded(attempt.remaining))
+        once["timeout"] = _limited(_timeout_of(kwargs), _rounded(attempt.remaining))
     return _litellm.completion(messages=messages, **once)
 
 

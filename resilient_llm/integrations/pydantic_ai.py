@@ -12,7 +12,6 @@ merges settings, prepares tools and messages, and applies deadlines as the insta
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from contextvars import ContextVar
@@ -35,6 +34,7 @@ from pydantic_ai.models import (
     ModelRequestParameters,
     StreamedResponse,
     fallback,
+    infer_model,
 )
 from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.settings import ModelSettings, merge_model_settings
@@ -49,6 +49,7 @@ from resilient_llm import (
 )
 from resilient_llm._values.policy import FailoverOptions  # noqa: TC001  # see above
 from resilient_llm.answers._items import inspect_item
+from resilient_llm.integrations._warning import warn_at_declaration
 
 __all__ = ["FailoverModel"]
 
@@ -118,6 +119,11 @@ class FailoverModel(FallbackModel):
         self._policy = failover(list(named), **options)
         self._ask = self._policy(self._request_one)
         self._open = self._policy(self._open_one)
+        # With reraise=True, an outage of the model that goes on would leave before the others are
+        # asked.
+        going_on = self._policy.using(reraise=False)
+        self._ask_to_go_on = going_on(self._request_one)
+        self._open_to_go_on = going_on(self._open_one)
 
     @property
     def policy(self) -> Failover:
@@ -153,17 +159,22 @@ class FailoverModel(FallbackModel):
         if started_by is None:
             return await self._answer(given)
         try:
-            return await self._answer(given, target=started_by)
+            return await self._answer(given, started_by)
         except ChainExhaustedError:
             given = (await self._given_up(messages), *given[1:])
         response = await self._answer(given)
         _note_replacement(response)
         return response
 
-    async def _answer(self, given: tuple[Any, ...], **pinned: Target) -> ModelResponse:
+    async def _answer(
+        self, given: tuple[Any, ...], started_by: Target | None = None
+    ) -> ModelResponse:
+        ask, pinned = self._ask, {}
+        if started_by is not None:
+            ask, pinned = self._ask_to_go_on, {"target": started_by}
         token = _serving.set(told := [])
         try:
-            response = await self._ask(*given, **_max_tokens(given), **pinned)
+            response = await ask(*given, **_max_tokens(given), **pinned)
         finally:
             _serving.reset(token)
         self._tell_span(told)
@@ -221,10 +232,12 @@ class FailoverModel(FallbackModel):
 
         None if the target that has begun the answer cannot go on with it.
         """
-        pinned = {} if started_by is None else {"target": started_by}
+        open_one, pinned = self._open, {}
+        if started_by is not None:
+            open_one, pinned = self._open_to_go_on, {"target": started_by}
         token = _serving.set(told := [])
         try:
-            manager: Any = await self._open(
+            manager: Any = await open_one(
                 handover := _Handover(), *given, **_max_tokens(given), **pinned
             )
             events = await manager.__aenter__()
@@ -505,8 +518,6 @@ def _of_mapping(models: Mapping[Any, Any]) -> dict[Target, Any]:
 
 def _model(given: Any) -> Model:
     """Return a model, which pydantic-ai may have to make of a text."""
-    from pydantic_ai.models import Model, infer_model
-
     if isinstance(given, (Model, str)):
         return infer_model(cast("Model | str", given))
     raise ConfigurationError(
@@ -552,7 +563,5 @@ def _switches_retries_off(target: Target, model: Model) -> bool:
     if _HAS_RETRIES_SETTING:
         return "max_retries" not in cast("Any", getattr(model, "unsupported_settings", ()))
     if isinstance(retries, int):
-        warnings.warn(
-            f"the client of {target.key} has max_retries={retries}: {_ADVICE}", stacklevel=5
-        )
+        warn_at_declaration(f"the client of {target.key} has max_retries={retries}: {_ADVICE}")
     return False

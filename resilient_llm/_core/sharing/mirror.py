@@ -137,8 +137,7 @@ class Mirror:
         """What a look at everything has found so far, ``{(key, layer, id): order}``."""
         self._is_lost = False
         """Whether what the store has lost is not yet written back."""
-        self._is_complete = False
-        self._losses = 0
+        self._is_complete, self._losses = False, 0
         self._looks_first = False  # before a claim: others may know what its probe would find
         self._refused: list[tuple[Slot, Entry]] = []
         """Benches that the store has refused, until the look that finds out why."""

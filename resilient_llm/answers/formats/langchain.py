@@ -1,8 +1,8 @@
-"""Messages of langchain, results and messages of pydantic-ai."""
+"""Messages of langchain."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from resilient_llm.answers._format import Format
 from resilient_llm.answers._item import (
@@ -13,8 +13,8 @@ from resilient_llm.answers._item import (
     message_has_content,
     text_in,
 )
-from resilient_llm.answers._reading import field, has, inside, is_text, word
-from resilient_llm.answers._response import add_content, add_message
+from resilient_llm.answers._reading import field, has, inside, word
+from resilient_llm.answers._response import add_message
 
 if TYPE_CHECKING:
     from resilient_llm.answers._response import CollectedStream, ResponseInfo
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 
 
 def _read_answer(answer: object, info: ResponseInfo) -> bool:
-    return _read_langchain(answer, info) or _read_pydantic_ai(answer, info)
-
-
-def _read_langchain(answer: object, info: ResponseInfo) -> bool:
     if not has(answer, "response_metadata") or not has(answer, "content"):
         return False
     metadata = field(answer, "response_metadata")
@@ -37,21 +33,7 @@ def _read_langchain(answer: object, info: ResponseInfo) -> bool:
     return True
 
 
-def _read_pydantic_ai(answer: object, info: ResponseInfo) -> bool:
-    if word(field(answer, "kind")) == "response" and has(answer, "parts"):  # a message
-        add_content(field(answer, "parts"), info.add(field(answer, "finish_reason")))
-        return True
-    if has(answer, "_output_tool_name") and has(answer, "output"):  # the result of a run
-        history = field(field(answer, "_state"), "message_history")
-        last = cast("list[Any]", history)[-1] if type(history) is list and history else None
-        output = field(answer, "output")
-        choice = info.add(field(last, "finish_reason"))
-        choice.has_content = is_text(output) if isinstance(output, str) else output is not None
-        return True
-    return False
-
-
-# One item of a stream: langchain's. Not every integration of it gives a reason for the end.
+# One item of a stream. Not every integration of it gives a reason for the end.
 
 
 def _inspect_chunk(fields: dict[str, Any], item: object) -> ItemInfo | None:

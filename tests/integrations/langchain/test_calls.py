@@ -235,6 +235,24 @@ def test_the_global_cache(providers: Providers) -> None:
     assert len(providers.groq.requests) == 1
 
 
+def test_adapters_that_differ_share_no_answers_of_a_cache() -> None:
+    """Another ``stop`` of the adapter and other ``params`` of a target are another question."""
+    cache = InMemoryCache()
+    model = FakeListChatModel(responses=["1", "2", "3", "4"])
+    seeded, unset = {"seed": 1, "api_key": "secret-of-mine"}, {"seed": Target.UNSET}
+    adapters = [
+        langchain.failover({"fake/a": model}, cache=cache),
+        langchain.failover({"fake/a": model}, cache=cache, stop=["."]),
+        langchain.failover({Target("fake/a", params=seeded): model}, cache=cache),
+        langchain.failover({Target("fake/a", params=unset): model}, cache=cache),
+    ]
+
+    texts = [llm.invoke(PROMPT).text for llm in adapters * 2]
+
+    assert texts == ["1", "2", "3", "4"] * 2
+    assert "secret-of-mine" not in str([llm._identifying_params for llm in adapters])
+
+
 def test_a_rate_limiter_counts_a_call_once(providers: Providers) -> None:
     """The adapter's ``rate_limiter`` counts once a call with two attempts."""
     asked: list[bool] = []
@@ -414,14 +432,17 @@ def test_a_model_without_retries_is_used_itself(providers: Providers) -> None:
     assert providers.groq.requests[0].model == "another"
 
 
-def test_retries_that_cannot_be_turned_off_are_warned_about() -> None:
+@pytest.mark.parametrize("make", [langchain.failover, FailoverChatModel])
+def test_retries_that_cannot_be_turned_off_are_warned_about(make: Any) -> None:
     """A model of an unknown class that retries gives a warning where it is declared."""
 
     class Stubborn(FakeListChatModel):
         max_retries: int = 3
 
-    with pytest.warns(UserWarning, match="fake/a has max_retries=3"):
-        langchain.failover({"fake/a": Stubborn(responses=["x"])})
+    with pytest.warns(UserWarning, match="fake/a has max_retries=3") as warned:
+        make({"fake/a": Stubborn(responses=["x"])})
+
+    assert warned[0].filename == __file__
 
 
 def test_the_time_that_is_left_is_the_timeout_of_a_sync_call(providers: Providers) -> None:

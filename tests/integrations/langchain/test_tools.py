@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_type_hints
 
 import pytest
 from langchain.agents import create_agent
+from langchain_core.callbacks import get_usage_metadata_callback
+from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from langchain_core.messages import AIMessageChunk, HumanMessage
 from langchain_core.runnables import RunnableBinding
 from langchain_core.tools import tool
+from langchain_openai import ChatOpenAI
 from langgraph.graph import END, START, MessagesState, StateGraph
 from pydantic import BaseModel
 
@@ -19,6 +22,7 @@ from resilient_llm import (
     ChainExhaustedError,
     ErrorKind,
     StreamInterruptedError,
+    Target,
     Trace,
     health,
     is_benched,
@@ -31,6 +35,8 @@ from tests.integrations.langchain.adapters import PROMPT
 from tests.integrations.scenarios import LLAMA, MINI
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
     from tests.integrations.langchain.adapters import Providers
 
 # Of langchain-openai, about the streams that openai parses.
@@ -214,6 +220,83 @@ def test_reject_sees_the_message_of_structured_output(providers: Providers) -> N
     assert seen == ["llama-3.3-70b", "gpt-5-mini"]
 
 
+async def _last(items: AsyncIterator[Any]) -> Any:
+    return [each async for each in items][-1]
+
+
+STRUCTURED_WAYS: dict[str, Callable[..., Any]] = {
+    "invoke": lambda llm, **more: llm.invoke("3 live in X", **more),
+    "ainvoke": lambda llm, **more: asyncio.run(llm.ainvoke("3 live in X", **more)),
+    "stream": lambda llm, **more: list(llm.stream("3 live in X", **more))[-1],
+    "astream": lambda llm, **more: asyncio.run(_last(llm.astream("3 live in X", **more))),
+}
+"""``{way: makes a call with arguments, returns the last value}``"""
+
+
+@pytest.mark.parametrize("include_raw", [False, True])
+@pytest.mark.parametrize("way", STRUCTURED_WAYS)
+def test_arguments_reach_the_model_of_structured_output(
+    providers: Providers, way: str, include_raw: bool
+) -> None:
+    """Arguments of the call, of its target and of the adapter are those of the model's request."""
+    target = Target(LLAMA, params={"seed": 5})
+    llm = langchain.failover({target: providers.models()[LLAMA]}, stop=["!"])
+    structured = llm.with_structured_output(City, include_raw=include_raw)
+
+    STRUCTURED_WAYS[way](structured, top_p=0.5)
+
+    body = providers.groq.requests[0].body
+    assert (body["seed"], body["top_p"], body["stop"]) == (5, 0.5, ["!"])
+
+
+def test_parameters_without_a_field_reach_the_model_of_structured_output() -> None:
+    """A model that has no field for a parameter of the adapter is called with it."""
+    seen: list[Any] = []
+
+    class Model(FakeListChatModel):
+        def bind_tools(self, tools: Any, **more: Any) -> Any:
+            return self.bind()
+
+        def _call(self, *args: Any, **kwargs: Any) -> str:
+            seen.append(kwargs["temperature"])
+            return super()._call(*args, **kwargs)
+
+    llm = langchain.failover({"fake/a": Model(responses=["x"])}, temperature=0.5)
+    llm.with_structured_output(City).invoke("Hi")
+
+    assert seen == [0.5]
+
+
+def test_the_time_that_is_left_is_the_timeout_of_structured_output(providers: Providers) -> None:
+    """A synchronous call has what is left as its timeout, whole or as a stream."""
+    seen: list[Any] = []
+
+    class Timed(ChatOpenAI):
+        def _get_request_payload(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+            seen.append(kwargs.get("timeout"))
+            return super()._get_request_payload(*args, **kwargs)
+
+    model = Timed(model="m", base_url=providers.groq.url, api_key="not-a-key", max_retries=0)  # type: ignore[arg-type]
+    structured = langchain.failover({LLAMA: model}, timeout=30.0).with_structured_output(City)
+
+    structured.invoke("3 live in X")
+    list(structured.stream("3 live in X"))
+
+    assert [29.0 < each <= 30.0 for each in seen] == [True, True]
+
+
+@pytest.mark.parametrize("way", STRUCTURED_WAYS)
+def test_usage_of_structured_output_is_counted_once(providers: Providers, way: str) -> None:
+    """LangChain's own counter of tokens gets the answer of the model that serves."""
+    llm = langchain.failover(providers.models(stream_usage=True), attempts=1)
+    structured = llm.with_structured_output(City)
+
+    with get_usage_metadata_callback() as counter:
+        STRUCTURED_WAYS[way](structured)
+
+    assert counter.usage_metadata["llama-3.3-70b"]["total_tokens"] == 18
+
+
 # Agents.
 
 
@@ -330,8 +413,6 @@ def _graph(providers: Providers, mode: str) -> Any:
 
 def test_needs_and_tokens_read_what_is_sent(providers: Providers) -> None:
     """A call with tools skips a target that is known to take none."""
-    from resilient_llm import Target
-
     models = providers.models()
     llm = langchain.failover(
         {Target(LLAMA, supports=["json"]): models[LLAMA], Target(MINI): models[MINI]},

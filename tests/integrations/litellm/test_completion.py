@@ -374,6 +374,27 @@ def test_sync_attempts_get_the_remaining_time(
     assert shown == (pytest.approx(read, abs=0.5), pytest.approx(connect, abs=0.5))
 
 
+@pytest.mark.parametrize("where", ["argument", "global"])
+def test_a_shorter_request_timeout_stays(
+    two: Two, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """LiteLLM's other names for a timeout count, too, if no ``timeout`` is given."""
+    seen: list[Any] = []
+
+    def completion(*args: Any, timeout: float, **kwargs: Any) -> Any:
+        seen.append(timeout)
+
+    monkeypatch.setattr(bare, "completion", completion)
+    more = {"request_timeout": 2.0} if where == "argument" else {}
+    if where == "global":
+        monkeypatch.setattr(bare, "request_timeout", 2.0)
+    policy = failover(timeout=30.0)
+    litellm.completion(two.chain[0], MESSAGES, policy=policy, **more)
+    litellm.completion(two.chain[0], MESSAGES, policy=policy, timeout=3.0, **more)
+
+    assert [2.0, 3.0] == seen
+
+
 @pytest.mark.parametrize(
     ("exact", "rounded"),
     [(22.4999, 22.0), (30.0, 29.0), (29.9999, 29.0), (0.5999, 0.59), (123.4, 120.0), (0.0, 0.0)],

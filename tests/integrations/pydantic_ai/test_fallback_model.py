@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+from collections.abc import AsyncIterator
 from typing import Any, get_type_hints
 
 import pytest
@@ -18,7 +19,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from pydantic import BaseModel
 from pydantic_ai import Agent
 from pydantic_ai.exceptions import ModelHTTPError
-from pydantic_ai.messages import ModelResponse, TextPart, ToolCallPart
+from pydantic_ai.messages import ModelRequest, ModelResponse, TextPart, ToolCallPart
+from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.models.instrumented import InstrumentationSettings, InstrumentedModel
@@ -340,7 +342,8 @@ def test_the_model_that_began_goes_on() -> None:
 
 
 @needs_states
-def test_a_continuation_that_fails_starts_again() -> None:
+@pytest.mark.parametrize("reraise", [False, True])
+def test_a_continuation_that_fails_starts_again(reraise: bool) -> None:
     """If its model fails, the whole chain is asked again, without the unfinished answer."""
     called: list[str] = []
     model = chain_of(
@@ -348,6 +351,7 @@ def test_a_continuation_that_fails_starts_again() -> None:
         _pausing("other", called=called, name="m2"),
         attempts=1,
         cooldown=0.01,
+        reraise=reraise,
     )
 
     result = run(model)
@@ -355,6 +359,33 @@ def test_a_continuation_that_fails_starts_again() -> None:
     assert result.output == "other"
     assert called[:2] == ["m1", "m1"]
     assert called[-1] == "m2"
+
+
+@needs_states
+@pytest.mark.parametrize("reraise", [False, True])
+def test_a_continued_stream_that_fails_starts_again(reraise: bool) -> None:
+    """The same holds if the rest of the answer is asked for as a stream."""
+    called: list[str] = []
+
+    async def stream(messages: Any, info: Any) -> AsyncIterator[str]:
+        called.append("stream of m1")
+        raise ModelHTTPError(503, "m1")
+        yield ""
+
+    paused = _pausing("paused ", called=called, name="m1")
+    first = FunctionModel(paused.function, stream_function=stream, model_name="m1")
+    model = chain_of(first, saying("other"), attempts=1, reraise=reraise)
+    asking, parameters = ModelRequest.user_text_prompt("Hi"), ModelRequestParameters()
+
+    async def main() -> str:
+        begun = await model.request([asking], None, parameters)
+        async with model.request_stream([asking, begun], None, parameters) as response:
+            async for _ in response:
+                pass
+        return "".join(part.content for part in response.get().parts)  # type: ignore[union-attr]
+
+    assert asyncio.run(main()) == "other"
+    assert called[:2] == ["m1", "stream of m1"]
 
 
 # --- life ----------------------------------------------------------------------------------------

@@ -117,5 +117,7 @@ def test_equality_is_identity() -> None:
 @pytest.mark.skipif(_HAS_RETRIES_SETTING, reason="a request switches them off")
 def test_retries_of_a_client_are_warned_about() -> None:
     """Where a request cannot switch the SDK's retries off, building the chain warns."""
-    with pytest.warns(UserWarning, match=r"the client of openai/m has max_retries=2"):
+    with pytest.warns(UserWarning, match=r"the client of openai/m has max_retries=2") as warned:
         FailoverModel(_openai("m", max_retries=2))
+
+    assert warned[0].filename == __file__
