@@ -333,8 +333,12 @@ def _status_error(library: Library, request: Any, response: Any) -> Exception:
     )
 
 
-def _uncoded(headers: Any) -> dict[str, str]:
-    return {name: value for name, value in headers.items() if name.lower() != "content-encoding"}
+def _uncoded(headers: Any) -> list[tuple[bytes, bytes]]:
+    """Return headers for a response without a body.
+
+    As bytes: the libraries read a text that is not ASCII, and do not take it back.
+    """
+    return [(name, value) for name, value in headers.raw if name.lower() != b"content-encoding"]
 
 
 def _host(request: Any) -> str | None:
