@@ -12,8 +12,9 @@ from __future__ import annotations
 import json
 import re
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import anyio
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 _PATIENCE: Final = 5.0
-"""Seconds after which nobody waits any longer for a stream that was stopped."""
+"""Seconds that `Reading.stop` waits, at most, until the stream is closed."""
 
 _FORMS: Final = (
     ("__aiter__", "async items"),
@@ -55,7 +56,7 @@ class Reading:
         """Take a stream.
 
         Raises:
-            TypeError: If it is none.
+            TypeError: If it is not a stream.
         """
         if not _form(stream):
             hint = "; call the function" if callable(stream) else ""
@@ -71,15 +72,6 @@ class Reading:
         self._call_soon: Callable[[Callable[[], object]], object] | None = None
         self._synchronous: Any = None
         """The synchronous stream that is read just now."""
-
-    async def discard(self) -> None:
-        """Close a stream that is not started."""
-        stream, self._stream = self._stream, None
-        form = _form(stream)
-        if form == "async items":
-            await _aclose(stream)
-        elif form in ("items", "awaitable"):  # Python warns about a coroutine that is left open
-            await _close_beside(stream)
 
     def start(self) -> None:
         """Start to read."""
@@ -109,19 +101,24 @@ class Reading:
         return event
 
     async def stop(self) -> None:
-        """End the call and close the stream, unless it has ended; wait until that is done."""
+        """End the call and close the stream, unless it has ended; wait until that is done.
+
+        The wait ends after 5 seconds, since a stream that is read in a thread may not end before
+        its next item. An error in closing is dropped: whoever stops a stream has no use for it.
+        """
         if self._has_ended.is_set():
             return
         self.is_stopped = True
         with anyio.move_on_after(_PATIENCE):
-            if self._synchronous is None:
-                self._cancel()
-            else:
-                self._is_taken.set()
-                await _close_beside(self._synchronous)
-            await self._has_ended.wait()
-            if self._stream is not None:
-                await self.discard()
+            if self._call_soon is not None:
+                self._interrupt()
+                if self._synchronous is not None:
+                    with suppress(Exception):
+                        await _close_beside(self._synchronous)
+                await self._has_ended.wait()
+            if self._stream is not None:  # the task did not begin
+                with suppress(Exception):
+                    await self._discard()
 
     def abandon(self) -> None:
         """End the call, from any thread."""
@@ -129,7 +126,8 @@ class Reading:
             return
         self.is_stopped = True
         try:
-            self._call_soon(self._is_taken.set if self._synchronous is not None else self._cancel)
+            # How to interrupt it is decided in its own thread, where it cannot go on meanwhile.
+            self._call_soon(self._interrupt)
         except RuntimeError:  # its loop has ended, and so has its task
             pass
 
@@ -146,6 +144,22 @@ class Reading:
         """Return the error that was not taken, if it is one that may leave."""
         return cast("Any", self.take_error()) if isinstance(self.error, Exception) else None
 
+    def _interrupt(self) -> None:
+        """Cancel the task; if it reads in a thread, which no cancellation ends, let it look."""
+        if self._synchronous is None:
+            self._cancel()
+        else:
+            self._is_taken.set()
+
+    async def _discard(self) -> None:
+        """Close a stream that was not begun."""
+        stream, self._stream = self._stream, None
+        form = _form(stream)
+        if form == "async items":
+            await _aclose(stream)
+        elif form in ("items", "awaitable"):  # Python warns about a coroutine that is left open
+            await _close_beside(stream)
+
     async def _run_in(self, scope: Any) -> None:
         with scope:
             await self._run()
@@ -154,6 +168,8 @@ class Reading:
         try:
             async with AsyncExitStack() as stack:
                 items = await self._opened(stack)
+                if self.is_stopped:  # while a manager was entered in a thread
+                    return
                 async for item in items:
                     self._event = _event_of(item)
                     self._is_given.set()
@@ -196,7 +212,10 @@ class Reading:
                 stack.push_async_exit(_leaving(manager))
             form = _form(stream)
             if form not in ("items", "async items"):
-                raise TypeError(f"the context manager gave a {type(stream).__name__}: no stream")
+                raise TypeError(
+                    f"stream: entered, it gave a {type(stream).__name__}; expected an asynchronous "
+                    "or synchronous iterable"
+                )
         if form == "async items":
             stack.push_async_callback(_aclose, stream)
             return aiter(stream)
@@ -225,7 +244,7 @@ class _ThreadedItems:
 
 
 def _form(value: object) -> str:
-    """Return how a stream is read, or an empty text if it is none.
+    """Return how a stream is read, or an empty text for what is not a stream.
 
     What can be iterated is not entered, even if it can be: closing it does the same. A proxy has
     all special methods, and so is looked into first.
@@ -319,10 +338,21 @@ def _json(item: Any) -> str:
     try:
         from pydantic_core import to_json
     except ImportError:  # Starlette does not bring it; FastAPI and the SDKs do
-        return json.dumps(item, default=_plain, separators=(",", ":"), ensure_ascii=False)
+        return _json_without_pydantic(item)
     try:
         return to_json(item, by_alias=True, inf_nan_mode="null").decode()
     except ValueError:  # its message would show the item
+        raise _unfit(item) from None
+
+
+def _json_without_pydantic(item: Any) -> str:
+    write = partial(json.dumps, default=_plain, separators=(",", ":"), ensure_ascii=False)
+    try:
+        try:
+            return write(item, allow_nan=False)
+        except ValueError:  # NaN and infinities become null, as pydantic writes them
+            return write(json.loads(write(item), parse_constant=lambda _: None))
+    except ValueError:  # it contains itself
         raise _unfit(item) from None
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from resilient_llm import (
     Breaker,
@@ -31,7 +31,7 @@ from resilient_llm._runtime.runtime import runtime
 from resilient_llm._values.settings import checked_options
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 
     from resilient_llm._core.circuit.permit import Permit
 
@@ -42,6 +42,9 @@ _LONGEST_BODY: Final = 65_536
 _FAILURES: Final = frozenset(
     (ErrorKind.TRANSIENT, ErrorKind.RATE_LIMITED, ErrorKind.MEMORY_PRESSURE)
 )
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ class Requests:
         ConfigurationError: If one of them is not what it should be.
     """
 
-    __slots__ = ("_key", "_library", "_options")
+    __slots__ = ("_body", "_key", "_library", "_options")
 
     def __init__(
         self,
@@ -96,17 +99,57 @@ class Requests:
         is_async: bool,
     ) -> None:
         self._library = library
+        self._body = library.async_body if is_async else library.body
         self._key: Callable[[Any], Any] = _host if key is None else _checked_key(key)
         self._options = checked_options(options)
         if transport is not None:
             _check_transport(library, transport, is_async=is_async)
 
-    def guard(self, request: Any) -> Breaker | None:
-        """Return a guard on the circuit of a request, not entered; None if it is not guarded.
+    def send(self, request: _Request, inner: Callable[[_Request], _Response]) -> _Response:
+        """Send a request through the inner transport, if its circuit is not open.
+
+        Args:
+            request: The request.
+            inner: ``handle_request`` of the inner transport.
 
         Raises:
             ConfigurationError: If the key function gives no key.
+            BreakerOpenError: If the circuit is open: the class of the library.
         """
+        guard = self._guard(request)
+        if guard is None:
+            return inner(request)
+        try:
+            guard.__enter__()
+        except BreakerOpenError as refusal:
+            raise self._refused(refusal, request) from None
+        try:
+            response = inner(request)
+        except BaseException as error:
+            guard.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self._answered(guard, request, response)
+
+    async def asend(
+        self, request: _Request, inner: Callable[[_Request], Awaitable[_Response]]
+    ) -> _Response:
+        """Do the same as `send`, with ``handle_async_request``."""
+        guard = self._guard(request)
+        if guard is None:
+            return await inner(request)
+        try:
+            await guard.__aenter__()
+        except BreakerOpenError as refusal:
+            raise self._refused(refusal, request) from None
+        try:
+            response = await inner(request)
+        except BaseException as error:
+            await guard.__aexit__(type(error), error, error.__traceback__)
+            raise
+        return self._answered(guard, request, response)
+
+    def _guard(self, request: Any) -> Breaker | None:
+        """Return a guard on the circuit of a request, not entered; None if it is not guarded."""
         key = self._key(request)
         if key is None:
             return None
@@ -114,13 +157,13 @@ class Requests:
             raise ConfigurationError(_no_key(key))
         return breaker(key, **self._options)
 
-    def refused(self, refusal: BreakerOpenError, request: Any) -> Any:
+    def _refused(self, refusal: BreakerOpenError, request: Any) -> Any:
         """Return the error of the library for a request that an open circuit refuses."""
         error = self._library.open_error(refusal.target, refusal.reason, refusal.retry_after)
         error.request = request
         return error
 
-    def answered(self, guard: Breaker, request: Any, response: Any, *, is_async: bool) -> Any:
+    def _answered(self, guard: Breaker, request: Any, response: Any) -> Any:
         """Return a response whose end is reported; the guard is left without a report."""
         library, status = self._library, response.status_code
         answer = Answer(guard.taken(), library, response.extensions)
@@ -133,8 +176,7 @@ class Requests:
             return response
         if is_refusal:
             answer.refusal = _Refusal(status, response.headers, request)
-        wrap = library.async_body if is_async else library.body
-        response.stream = wrap(response.stream, answer)
+        response.stream = self._body(response.stream, answer)
         return response
 
 
@@ -192,7 +234,7 @@ class Answer:
     def ended(self) -> None:
         """Report an answer whose body was read, or closed by its reader."""
         if self.refusal is not None:
-            self.failed(self._refusal_error())
+            self._report_refusal(self.refusal)
             return
         permit = self._take()
         if permit is None:
@@ -204,15 +246,16 @@ class Answer:
 
     def failed(self, error: Exception) -> None:
         """Report an answer whose status means a failure."""
+        verdict = _verdict(self._library, error)
         permit = self._take()
         if permit is not None:
-            permit.failed(error, runtime.clock(), _verdict(self._library, error))
+            permit.failed(error, runtime.clock(), verdict)
             self._extensions[CHARGED] = error  # a guard around the client does not charge it again
 
     def broken(self, error: BaseException) -> None:
         """Report an answer whose body could not be read to its end."""
         if self.refusal is not None:  # what is known already weighs more
-            self.failed(self._refusal_error())
+            self._report_refusal(self.refusal)
             return
         permit = self._take()
         if permit is None:
@@ -233,16 +276,15 @@ class Answer:
         except IndexError:
             return None
 
-    def _refusal_error(self) -> Exception:
-        refusal, library = self.refusal, self._library
-        assert refusal is not None
+    def _report_refusal(self, refusal: _Refusal) -> None:
+        if not self._permits:  # reported when its body ended; now it is closed as well
+            return
+        status, library = refusal.status, self._library
         try:
-            response = library.response(
-                refusal.status, headers=refusal.headers, content=refusal.body
-            )
+            response = library.response(status, headers=refusal.headers, content=refusal.body)
         except Exception:  # noqa: BLE001  # half of a compressed body cannot be decoded
-            response = library.response(refusal.status, headers=_uncoded(refusal.headers))
-        return _status_error(library, refusal.request, response)
+            response = library.response(status, headers=_uncoded(refusal.headers))
+        self.failed(_status_error(library, refusal.request, response))
 
     def __del__(self) -> None:
         permit = self._take()
@@ -272,8 +314,10 @@ class Body:
 
     def close(self) -> None:
         """Close the inner stream; a body that is closed early counts as read."""
-        self._answer.ended()
-        self._stream.close()
+        try:
+            self._answer.ended()
+        finally:
+            self._stream.close()
 
 
 class AsyncBody:
@@ -303,8 +347,10 @@ class AsyncBody:
 
     async def aclose(self) -> None:
         """Close the inner stream; a body that is closed early counts as read."""
-        self._answer.ended()
-        await self._stream.aclose()
+        try:
+            self._answer.ended()
+        finally:
+            await self._stream.aclose()
 
 
 def _verdict(library: Library, error: Any) -> Verdict:
@@ -333,8 +379,12 @@ def _status_error(library: Library, request: Any, response: Any) -> Exception:
     )
 
 
-def _uncoded(headers: Any) -> dict[str, str]:
-    return {name: value for name, value in headers.items() if name.lower() != "content-encoding"}
+def _uncoded(headers: Any) -> list[tuple[bytes, bytes]]:
+    """Return headers for a response without a body.
+
+    As bytes: the libraries read a text that is not ASCII, and do not take it back.
+    """
+    return [(name, value) for name, value in headers.raw if name.lower() != b"content-encoding"]
 
 
 def _host(request: Any) -> str | None:

@@ -95,22 +95,7 @@ class BreakerTransport(httpx2.BaseTransport):
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request through the inner transport, if its circuit is not open."""
-        guard = self._requests.guard(request)
-        if guard is None:
-            return self._inner.handle_request(request)
-        try:
-            guard.__enter__()
-        except BreakerOpenError as refusal:
-            raise self._requests.refused(refusal, request) from None
-        try:
-            response = self._inner.handle_request(request)
-        except BaseException as error:
-            guard.__exit__(type(error), error, error.__traceback__)
-            raise
-        answered: httpx2.Response = self._requests.answered(
-            guard, request, response, is_async=False
-        )
-        return answered
+        return self._requests.send(request, self._inner.handle_request)
 
     def close(self) -> None:
         """Close the inner transport."""
@@ -159,20 +144,7 @@ class AsyncBreakerTransport(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request through the inner transport, if its circuit is not open."""
-        guard = self._requests.guard(request)
-        if guard is None:
-            return await self._inner.handle_async_request(request)
-        try:
-            await guard.__aenter__()
-        except BreakerOpenError as refusal:
-            raise self._requests.refused(refusal, request) from None
-        try:
-            response = await self._inner.handle_async_request(request)
-        except BaseException as error:
-            await guard.__aexit__(type(error), error, error.__traceback__)
-            raise
-        answered: httpx2.Response = self._requests.answered(guard, request, response, is_async=True)
-        return answered
+        return await self._requests.asend(request, self._inner.handle_async_request)
 
     async def aclose(self) -> None:
         """Close the inner transport."""

@@ -84,7 +84,7 @@ _TITLES: Final = {
 }
 _TRY_AGAIN: Final = (429, 503)
 _GONE: Final = 499
-"""What proxies log for a client that has hung up. No client receives it."""
+"""What proxies log for a client that has disconnected. No client receives it."""
 _INTERNAL_ERROR, _TRY_AGAIN_LATER = 1011, 1013  # codes of RFC 6455 and of its registry
 
 
@@ -142,7 +142,7 @@ def add_exception_handlers(app: Starlette) -> None:
         app: A Starlette or FastAPI application that has not started.
 
     Raises:
-        ConfigurationError: If it is no such application, or if it has started.
+        ConfigurationError: If it is not such an application, or if it has started.
     """
     if not isinstance(app, Starlette):  # pyright: ignore[reportUnnecessaryIsInstance]  # users' input
         raise ConfigurationError(
@@ -160,7 +160,7 @@ def add_exception_handlers(app: Starlette) -> None:
 
 
 async def _answer(connection: HTTPConnection, error: Exception) -> Any:
-    """Return the problem; of a WebSocket, which has no answer, close it."""
+    """Return the problem as an answer; close a WebSocket, which has none."""
     problem = _problem_of(error)
     if problem is None:  # a group with an error that is not ours
         raise error
@@ -188,8 +188,9 @@ async def stream_response(request: Request, stream: Streamed) -> StreamingRespon
     one event of the type ``error``, whose data is the problem. An error that is not of this library
     is raised as well, once the client has that event.
 
-    A client that hangs up ends the call, also while an item is awaited: an asynchronous stream is
-    cancelled, a synchronous one closed from another thread. Background tasks of the response run.
+    A disconnect of the client ends the call, also while an item is awaited: an asynchronous stream
+    is cancelled, a synchronous one is closed from another thread. Background tasks of the response
+    still run.
 
     Args:
         request: The request that is answered.
@@ -199,17 +200,17 @@ async def stream_response(request: Request, stream: Streamed) -> StreamingRespon
             JSON.
 
     Raises:
-        TypeError: If it is no stream, or if the first item is neither a text that UTF-8 can express
-            nor fit for JSON.
+        TypeError: If ``stream`` is not a stream, or if the first item is neither a text that UTF-8
+            can express nor fit for JSON.
     """
     reading = Reading(stream)
     try:
         await _read_body(request)
     except ClientDisconnect:
-        await reading.discard()
+        await _stop(reading)
         return _Gone()
     except BaseException:
-        await reading.discard()
+        await _stop(reading)
         raise
     reading.start()
     first: bytes | None = None

@@ -98,7 +98,10 @@ class _BothNode(_SyncNode, _AsyncNode):
 
 
 class _Closing:
-    """Closes several things, all of them even if one fails; raises the first failure."""
+    """Closes several things, all of them even if one fails; raises one failure at the end.
+
+    That is the first one, but a cancellation or an interrupt leaves before any error.
+    """
 
     def __init__(self) -> None:
         self._failure: BaseException | None = None
@@ -108,28 +111,36 @@ class _Closing:
 
     def __exit__(self, *_: object) -> None:
         failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
+        try:
+            if failure is not None:
+                raise failure
+        finally:
+            del failure  # its traceback refers to this frame
 
     def attempt(self, close: Callable[[], Any]) -> None:
         try:
             close()
         except BaseException as error:  # noqa: BLE001  # raised when all are closed
-            self._failure = self._failure or error
+            self._keep(error)
 
     async def aattempt(self, closing: Any) -> None:
         try:
             await closing
         except BaseException as error:  # noqa: BLE001  # raised when all are closed
-            self._failure = self._failure or error
+            self._keep(error)
+
+    def _keep(self, error: BaseException) -> None:
+        kept = self._failure
+        if kept is None or (isinstance(kept, Exception) and not isinstance(error, Exception)):
+            self._failure = error
 
 
 def policy_behind(client: Any) -> Failover | None:
     """Return the policy of a stand-in; None for anything else."""
-    return client._resilient_llm[0].policy if isinstance_of_node(client) else None
+    return client._resilient_llm[0].policy if is_node(client) else None
 
 
-def isinstance_of_node(client: Any) -> bool:
+def is_node(client: Any) -> bool:
     """Return whether this is a stand-in. ``isinstance`` would also ask what it stands for."""
     return issubclass(type(client), Node)
 

@@ -37,7 +37,9 @@ class Protocol:
             others that do not.
         has_views: Whether clients and resources have `VIEWS`.
         copies: Whether clients have ``with_options``.
-        closers: ``{path: {method that closes: whether it is awaited}}``.
+        closers: ``{path: names of the methods that close}``.
+        exits: ``{path: "sync", "async" or "both"}`` of what can be entered by ``with``, if that is
+            not what `is_async` means.
         is_async: Whether its methods are awaited; None if clients have both kinds.
     """
 
@@ -48,8 +50,6 @@ class Protocol:
     copies: ClassVar[bool] = False
     closers: ClassVar[Mapping[str, tuple[str, ...]]] = {"": ("close",)}
     exits: ClassVar[Mapping[str, str]] = {}
-    """``{path: "sync", "async" or "both"}`` of what can be entered by ``with``, if not as
-    `is_async` says."""
 
     def __init__(self, *, is_async: bool | None) -> None:
         self.is_async = is_async
@@ -261,7 +261,7 @@ _CLASSES: Final[Mapping[tuple[str, str], tuple[type[Protocol], bool | None]]] = 
         for place in _ANTHROPIC
         for prefix in ("", "Async")
     },
-    ("google", "Client"): (GoogleProtocol, None),
+    ("google.genai", "Client"): (GoogleProtocol, None),
     ("mistralai", "Mistral"): (MistralProtocol, None),
 }
 """``{(package, class of its clients): (protocol, whether it is asynchronous)}``"""
@@ -274,7 +274,7 @@ def protocol_of(key: str, client: Any) -> Protocol:
         ConfigurationError: If its class is not supported.
     """
     for cls in _classes_of(client):
-        found = _CLASSES.get((cls.__module__.partition(".")[0], cls.__name__))
+        found = _CLASSES.get((_package_of(cls), cls.__name__))
         if found is not None:
             protocol, is_async = found
             return protocol(is_async=is_async)
@@ -291,6 +291,12 @@ def _classes_of(client: Any) -> Iterable[type]:
     seen = client.__class__  # what a proxy says that it is
     if seen is not type(client):
         yield from seen.__mro__
+
+
+def _package_of(cls: type) -> str:
+    # "google" is a namespace of many packages, several of which have a class Client.
+    names = cls.__module__.split(".")
+    return ".".join(names[: 2 if names[0] == "google" else 1])
 
 
 def _text(name: Any) -> str:

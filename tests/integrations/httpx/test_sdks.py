@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from importlib import import_module
 from typing import Any
 
@@ -57,17 +56,6 @@ def ask(sdk: str, client: Any, **options: Any) -> Any:
     if sdk == "anthropic":
         return client.messages.create(model="m", max_tokens=9, messages=MESSAGES, **options)
     return client.chat.completions.create(model="m", messages=MESSAGES, **options)
-
-
-def done(result: Any) -> Any:
-    """Return what a call returns, awaited if it is to be."""
-    if inspect.isawaitable(result):
-
-        async def wait() -> Any:
-            return await result
-
-        return wait()
-    return result
 
 
 @pytest.fixture(params=SDKS)

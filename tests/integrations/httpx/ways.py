@@ -144,6 +144,15 @@ class Http:
             for chunk in response.iter_bytes():
                 yield chunk
 
+    async def raw_parts(self, response: Any) -> AsyncIterator[bytes]:
+        """Yield the body as it was sent, not decoded."""
+        if self.way.is_async:
+            async for part in response.aiter_raw():
+                yield part
+        else:
+            for part in response.iter_raw():
+                yield part
+
     async def close(self, response: Any) -> None:
         await self._done(response.aclose() if self.way.is_async else response.close())
 

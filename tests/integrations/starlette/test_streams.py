@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import datetime
 import gc
+import inspect
 import json
 import sys
 import threading
@@ -62,6 +63,22 @@ def streaming(make: Any) -> Any:
         return await stream_response(request, make())
 
     return endpoint
+
+
+SCOPE = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
+
+
+def receives(has_gone: anyio.Event) -> Any:
+    """Return a receive that gives an empty body, and a disconnect once the client is gone."""
+    inbox = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> Any:
+        if inbox:
+            return inbox.pop()
+        await has_gone.wait()
+        return {"type": "http.disconnect"}
+
+    return receive
 
 
 class PassesOn(BaseHTTPMiddleware):
@@ -133,27 +150,31 @@ def test_other_items_are_json() -> None:
 
 
 def test_json_without_pydantic(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plain Starlette sends dicts and dataclasses, too."""
-    monkeypatch.setitem(__import__("sys").modules, "pydantic_core", None)
+    """Plain Starlette sends dicts and dataclasses, too, and null for what is no number."""
+    monkeypatch.setitem(sys.modules, "pydantic_core", None)
 
     @dataclasses.dataclass
     class Pair:
         one: int
         two: str
 
-    assert ['data: {"one":1,"two":"é"}', 'data: {"a":[1]}'] == events_of(
-        lambda: given(Pair(1, "é"), {"a": [1]})
+    assert ['data: {"one":1,"two":"é"}', 'data: {"a":[1]}', "data: [null,null]"] == events_of(
+        lambda: given(Pair(1, "é"), {"a": [1]}, [float("nan"), float("inf")])
     )
 
 
-@pytest.mark.parametrize("item", [b"bytes", object(), {"a": object()}])
+ENDLESS: list[Any] = []
+ENDLESS.append(ENDLESS)
+
+
+@pytest.mark.parametrize("item", [b"bytes", object(), {"a": object()}, ENDLESS])
 @pytest.mark.parametrize("has_pydantic", [True, False])
 def test_an_item_that_json_cannot_express(
     item: Any, has_pydantic: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An unfit first item is a TypeError that does not show it; a later one ends the stream."""
     if not has_pydantic:
-        monkeypatch.setitem(__import__("sys").modules, "pydantic_core", None)
+        monkeypatch.setitem(sys.modules, "pydantic_core", None)
     seen: list[BaseException] = []
 
     async def endpoint(request: Request) -> Any:
@@ -218,6 +239,7 @@ class Closable:
 
     def __init__(self) -> None:
         self.threads: list[int] = []
+        self.was_read = False
         self.is_closed = False
         self._items = iter(["one", "two"])
 
@@ -226,6 +248,7 @@ class Closable:
 
     def __next__(self) -> str:
         self.threads.append(threading.get_ident())
+        self.was_read = True
         return next(self._items)
 
     def close(self) -> None:
@@ -827,28 +850,96 @@ def test_a_cancelled_endpoint_ends_the_call() -> None:
 def test_a_server_that_tells_by_an_error() -> None:
     """Where sending to a gone client is an OSError, the call ends in the same way."""
     course = Course()
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
-        "method": "GET",
-        "path": "/",
-        "query_string": b"",
-        "headers": [],
-    }
-
-    async def receive() -> Any:
-        if not hasattr(receive, "asked"):
-            receive.asked = True  # type: ignore[attr-defined]
-            return {"type": "http.request", "body": b"", "more_body": False}
-        return await anyio.sleep_forever()
+    scope = {**SCOPE, "asgi": {"version": "3.0", "spec_version": "2.4"}}
 
     async def send(message: Any) -> None:
         if message.get("body"):
             raise OSError("gone")
 
-    asyncio.run(app_of(streaming(lambda: course.slow("one", "two")))(scope, receive, send))
+    async def main() -> None:
+        app = app_of(streaming(lambda: course.slow("one", "two")))
+        await app(scope, receives(anyio.Event()), send)
+
+    asyncio.run(main())
 
     assert course.is_closed.is_set()
+
+
+def test_an_error_in_closing_for_a_client_that_is_gone() -> None:
+    """A synchronous stream whose close fails ends the call as others do, without an error."""
+    was_closed = threading.Event()
+
+    class ClosesBadly(Closable):
+        def close(self) -> None:
+            was_closed.set()
+            raise OSError("a secret")
+
+    stream = ClosesBadly()
+
+    async def main() -> None:
+        has_gone = anyio.Event()
+
+        async def send(message: Any) -> None:
+            if message.get("body"):
+                has_gone.set()
+                assert await anyio.to_thread.run_sync(was_closed.wait, PATIENCE)
+
+        await app_of(streaming(lambda: stream))(SCOPE, receives(has_gone), send)
+
+    asyncio.run(main())
+
+    assert was_closed.is_set()
+
+
+def test_hanging_up_while_a_sync_manager_is_entered() -> None:
+    """A manager that is entered when the client has gone is left, and its stream is not read."""
+    is_entering, go_on = threading.Event(), threading.Event()
+    stream = Closable()
+
+    class Slow(SyncManager):
+        def __enter__(self) -> Any:
+            is_entering.set()
+            assert go_on.wait(PATIENCE)
+            return super().__enter__()
+
+    manager = Slow(stream)
+
+    async def main() -> None:
+        has_gone = anyio.Event()
+
+        async def hang_up() -> None:
+            assert await anyio.to_thread.run_sync(is_entering.wait, PATIENCE)
+            has_gone.set()
+            await anyio.wait_all_tasks_blocked()
+            go_on.set()
+
+        async def send(message: Any) -> None:
+            return None
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(hang_up)
+            await app_of(streaming(lambda: manager))(SCOPE, receives(has_gone), send)
+
+    asyncio.run(main())
+
+    assert 2 == len(manager.threads)  # it was entered and left
+    assert not stream.was_read
+
+
+def test_a_cancellation_before_the_body_has_come() -> None:
+    """A stream that was not begun is closed, also in a scope that is cancelled."""
+    stream, call = Closable(), awaited(given())
+
+    async def main() -> None:
+        for each in (stream, call):
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await stream_response(Request(SCOPE, anyio.sleep_forever), each)
+
+    asyncio.run(main())
+
+    assert stream.is_closed
+    assert inspect.CORO_CLOSED == inspect.getcoroutinestate(call)
 
 
 @pytest.mark.parametrize("sent", [0, 2])
@@ -859,22 +950,14 @@ def test_on_trio(sent: int) -> None:
     messages: list[Any] = []
 
     async def main() -> None:
-        has_gone = trio.Event()
-        scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
-        inbox = [{"type": "http.request", "body": b"", "more_body": False}]
-
-        async def receive() -> Any:
-            if inbox:
-                return inbox.pop()
-            await has_gone.wait()
-            return {"type": "http.disconnect"}
+        has_gone = anyio.Event()
 
         async def send(message: Any) -> None:
             messages.append(message)
 
         async with trio.open_nursery() as nursery:
             app = app_of(streaming(lambda: course.slow(*["word"] * sent)))
-            nursery.start_soon(app, scope, receive, send)
+            nursery.start_soon(app, SCOPE, receives(has_gone), send)
             while not course.waits.is_set():
                 await trio.sleep(0)
             has_gone.set()

@@ -638,6 +638,31 @@ def test_a_client_that_fails_to_close_does_not_keep_others_open(world: World) ->
     del one.close
 
 
+@pytest.mark.parametrize("kind", ["OpenAI", "AsyncOpenAI"])
+def test_an_interrupt_in_closing_leaves_before_an_error(world: World, kind: str) -> None:
+    """A cancellation or an interrupt is not lost behind the error of a client closed before."""
+    clients = world.clients(kind)
+    client = wrap(clients, chain=CHAIN)
+
+    def raising(error: BaseException) -> Any:
+        def broken() -> None:
+            raise error
+
+        async def abroken() -> None:
+            raise error
+
+        return broken if kind == "OpenAI" else abroken
+
+    clients["one"].close = raising(OSError("it does not close"))
+    clients["two"].close = raising(asyncio.CancelledError())
+    with pytest.raises(asyncio.CancelledError):
+        closing = client.close()
+        if kind == "AsyncOpenAI":
+            asyncio.run(_awaited(closing))
+    for each in clients.values():
+        del each.close
+
+
 def test_closing_google(world: World) -> None:
     """Both sides of a client of Google close those of all."""
     made = [
@@ -663,10 +688,17 @@ def _make(name: str, **more: Any) -> Callable[[], Any]:
     return lambda: getattr(openai, name)(api_key="k", **more)
 
 
+class _OtherGoogle:
+    """A client of another package of Google."""
+
+
+_OtherGoogle.__name__, _OtherGoogle.__module__ = "Client", "google.cloud.storage.client"
+
 BAD: dict[str, tuple[Callable[[], Any], Any, str]] = {
     "no clients": (dict, CHAIN, "clients is no client"),
     "a list": (lambda: [_make("OpenAI")()], CHAIN, "clients is list"),
     "unknown class": (lambda: {"one": object()}, CHAIN, "'one' is of type object"),
+    "another package of Google": (lambda: {"one": _OtherGoogle()}, CHAIN, "is of type Client;"),
     "the class": (lambda: {"one": openai.OpenAI}, CHAIN, "pass the object, not its class"),
     "a blank key": (lambda: {" ": _make("OpenAI")()}, CHAIN, "not the key of a provider"),
     "a key of no text": (lambda: {7: _make("OpenAI")()}, CHAIN, "not the key of a provider"),
