@@ -15,7 +15,7 @@ from tests.support.pages import ROOT
 EXCEPTIONS = {
     "sync": "pydantic-ai has no synchronous models: `run_sync` runs an event loop.",
     "refusal: the class of the error": "The error is pydantic-ai's, with the SDK's as its cause.",
-    "items_sent": "What is counted are events of pydantic-ai, not chunks of the provider.",
+    "items_sent": "It counts events of pydantic-ai, not chunks of the provider.",
 }
 """``{what differs from the decorator: why}``; shown in docs/how-to/pydantic-ai.md."""
 
