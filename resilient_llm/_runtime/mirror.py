@@ -126,8 +126,6 @@ class SharedState:
         """The thread that forks and has the guard for it."""
         self._reference: weakref.ref[SharedState] = weakref.ref(self, _all.discard)
         self._has_warned = False
-        self._is_behind = False
-        """Whether a circuit has left an effect, since a newer change of it waits to be taken."""
         self._is_leaving = False
         self._mirror = self._new_mirror()
         self.status: MirrorStatus = self._mirror.status(_now())
@@ -348,7 +346,6 @@ class SharedState:
                     mirror.tell(change)
             if isinstance(change, LocalEnd):  # before the next change, of which that does not know
                 self._apply()
-        self._is_behind = False
 
     def _still_probes(self, key: str) -> bool:
         circuit = self._registry.find(key)
@@ -433,11 +430,11 @@ class SharedState:
             elif isinstance(effect, AmountsSeen):
                 self.on_amounts(effect)
         self._telling.is_down = self._mirror.is_down
-        self._is_behind |= False in [self._apply_one(effect) for effect in effects]
-        if not self._is_behind:
-            with self._guard:
-                self._mirror.applied()
-                self._telling.order = self._mirror.order
+        for effect in effects:
+            self._apply_one(effect)
+        with self._guard:
+            self._mirror.applied()
+            self._telling.order = self._mirror.order
         self._note_status()  # last: who waits for the first read asks what is benched then
 
     def _note_status(self) -> None:
@@ -447,24 +444,24 @@ class SharedState:
             with self._has_read:
                 self._has_read.notify_all()
 
-    def _apply_one(self, effect: Effect) -> bool:
-        """Do what the mirror wants; return False if a circuit has done something newer since."""
+    def _apply_one(self, effect: Effect) -> None:
         try:
             if isinstance(effect, ApplyBench):
-                circuit = self._registry.circuit(effect.bench.key)
-                return apply_bench(circuit, runtime.clock(), effect)
-            if isinstance(effect, ApplyEnd):
-                found = self._registry.find(effect.key)
-                return found is None or apply_end(found, runtime.clock(), effect)
-            if isinstance(effect, Emit):
-                emit, outbox = self._dispatcher.emit, self._dispatcher.of_process
-                emit(outbox, effect.name, runtime.clock(), None, **effect.fields)
+                apply_bench(self._registry.circuit(effect.bench.key), runtime.clock(), effect)
+            elif isinstance(effect, ApplyEnd):
+                circuit = self._registry.find(effect.key)
+                if circuit is not None:
+                    apply_end(circuit, runtime.clock(), effect)
+            elif isinstance(effect, Emit):
+                dispatcher = self._dispatcher
+                dispatcher.emit(
+                    dispatcher.of_process, effect.name, runtime.clock(), None, **effect.fields
+                )
         except BaseException as error:  # noqa: BLE001  # one record must not stop the others
             raise_if_asked(error)
             if not self._has_warned:
                 self._has_warned = True
                 warn(f"a change of another process failed with {type(error).__name__}")
-        return True
 
     # Sockets and forks.
 

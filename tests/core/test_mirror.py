@@ -9,6 +9,8 @@ import pytest
 
 from resilient_llm._core.sharing import mirror as mirrors
 from resilient_llm._core.sharing import outgoing
+from resilient_llm._core.sharing.known import Slot
+from resilient_llm._core.sharing.records import SharedBench
 from resilient_llm._core.sharing.steps import (
     ApplyBench,
     ApplyEnd,
@@ -33,6 +35,11 @@ LAYERS: tuple[Layer, ...] = ("manual", "automatic", "pause")
 def looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a mirror look again though no time has passed."""
     monkeypatch.setattr(mirrors, "LOOK_GAP", 0.0)
+
+
+def shared(name: str, order: int) -> SharedBench:
+    """Return a manual bench without an end of another process."""
+    return SharedBench(KEY, "manual", name, order, None, None, 0.0, None, "")
 
 
 # What comes to others.
@@ -339,7 +346,9 @@ def test_a_bench_after_an_own_unbench_is_not_superseded_by_it() -> None:
     assert ["last", "last"] == [each.benches[KEY, "manual"][0] for each in (a, b)]
 
 
-@pytest.mark.parametrize("way", ["refused", "found out", "refused, no answer", "found out late"])
+@pytest.mark.parametrize(
+    "way", ["refused", "found out", "refused, no answer", "found out late", "read only at first"]
+)
 def test_an_unbench_outlives_a_bench_after_it_that_loses(way: str) -> None:
     """That stands for the unbench only if the store takes it: others still have the first bench."""
     clock, _, (a, b) = fleet(2)
@@ -354,6 +363,10 @@ def test_an_unbench_outlives_a_bench_after_it_that_loses(way: str) -> None:
     if way == "found out late":  # it may have been sent
         a.road.fault = "timeout"
         a.step()
+    if way == "read only at first":  # it was not
+        a.road.fault = "read_only"
+        a.step()
+        a.road.fault = None
     b.road.fault = None
     clock.now += 1.1
     b.run()
@@ -370,6 +383,36 @@ def test_an_unbench_outlives_a_bench_after_it_that_loses(way: str) -> None:
     settle(clock, [a, b], rounds=2)
 
     assert [{}, {}] == [each.blocked() for each in (a, b)]
+
+
+def test_an_unbench_shows_again_what_it_had_not_seen() -> None:
+    """Also where it ends a bench of its own whose order is not known."""
+    slot = Slot(KEY, "manual")
+    slot.apply_bench(shared("of another", 5), 0.0, KeyRules(), 0)
+    own = slot.bench_here(
+        LocalBench(KEY, "manual", 0.0, None, seen=5), "own", 5, "a", is_alone=False
+    )
+    own.is_sent = True
+
+    ending, effects = slot.end_here(LocalEnd(KEY, None, 1.0, "manual", seen=4), "a")
+
+    assert ending is not None
+    assert ("own",) == ending.ids
+    assert ["of another"] == [each.bench.id for each in effects if isinstance(each, ApplyBench)]
+
+
+def test_the_newest_own_bench_is_shown_when_another_ends() -> None:
+    """Of two that have no order yet, since the answer to the first is still to come."""
+    slot = Slot(KEY, "manual")
+    slot.apply_bench(shared("of another", 5), 0.0, KeyRules(), 0)
+    for name in ("first", "second"):
+        told = LocalBench(KEY, "manual", 0.0, None, seen=5)
+        slot.bench_here(told, name, 5, "a", is_alone=False).is_sent = name == "first"
+
+    (effect,) = slot.give_up(slot.entries["of another"], 1.0)
+
+    assert isinstance(effect, ApplyBench)
+    assert "second" == effect.bench.id
 
 
 def test_an_unbench_does_not_name_what_came_after_it() -> None:

@@ -192,6 +192,33 @@ def test_a_bench_that_comes_during_an_unbench_is_shown_after_it(clock: Clock) ->
     assert ["TargetUnbenched manual", "TargetBenched new"] == told
 
 
+def test_an_unbench_and_a_bench_after_it_while_another_comes(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bench is made when the other one is known; so it is the newest, and is shown."""
+    store = MemoryStore()
+    one, two = Driven(store, clock, "one"), Driven(store, clock, "two")
+    one.bench("groq", "old")
+    for each in (one, two):
+        each.run()
+    one.bench("groq", "new")
+    one.run()
+    note = two.sharing._note_status
+    benches = once(lambda: two.bench("groq", "newest"))
+
+    def applied() -> None:
+        note()
+        if two.state.sharing._told:  # the unbench waits
+            benches()
+
+    monkeypatch.setattr(two.sharing, "_note_status", applied)
+    two.road.between = once(lambda: two.unbench("groq"))
+    for each in (two, one):
+        each.run()
+
+    assert {"groq": "newest"} == one.view() == two.view() == held(store)
+
+
 def test_an_end_of_others_leaves_what_opens_meanwhile(clock: Clock) -> None:
     """The circuit has opened for a new reason, of which who ended the first bench knows nothing."""
     store = MemoryStore()

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from resilient_llm._core.sharing.steps import ApplyBench, ApplyEnd
 
 
-def apply_bench(circuit: Circuit, now: float, effect: ApplyBench) -> bool:
-    """Bench a circuit as another process has; return whether that was done, and not left.
+def apply_bench(circuit: Circuit, now: float, effect: ApplyBench) -> None:
+    """Bench a circuit as another process has.
 
     Args:
         circuit: The circuit of the key.
@@ -34,7 +34,7 @@ def apply_bench(circuit: Circuit, now: float, effect: ApplyBench) -> bool:
     until = FOREVER if effect.ends_in is None else now + effect.ends_in
     with circuit._lock:
         if bench.layer == "manual" and circuit.telling.awaits(circuit, "manual", None, ends=True):
-            return False
+            return
         circuit._advance_locked(now)
         circuit.seen = max(circuit.seen, effect.order)
         if bench.layer == "manual":
@@ -53,7 +53,6 @@ def apply_bench(circuit: Circuit, now: float, effect: ApplyBench) -> bool:
         circuit._publish_locked()
         circuit._health_locked(now)
     circuit._after_unlock()
-    return True
 
 
 def _note_locked(
@@ -118,8 +117,8 @@ def _pause_locked(circuit: Circuit, now: float, bench: SharedBench, until: float
     return grows_by >= NOTICEABLE
 
 
-def apply_end(circuit: Circuit, now: float, end: ApplyEnd) -> bool:
-    """End what another process has ended; return whether that was done, and not left.
+def apply_end(circuit: Circuit, now: float, end: ApplyEnd) -> None:
+    """End what another process has ended.
 
     Args:
         circuit: The circuit of the key.
@@ -128,7 +127,7 @@ def apply_end(circuit: Circuit, now: float, end: ApplyEnd) -> bool:
     """
     with circuit._lock:
         if circuit.telling.awaits(circuit, end.layer):
-            return False
+            return
         circuit._advance_locked(now)
         circuit.seen = max(circuit.seen, end.order)
         has_ended = {"manual": _end_manual, "pause": _end_pause, "automatic": _end_automatic}[
@@ -145,7 +144,6 @@ def apply_end(circuit: Circuit, now: float, end: ApplyEnd) -> bool:
         circuit._publish_locked()
         circuit._health_locked(now)
     circuit._after_unlock()
-    return True
 
 
 def _end_manual(circuit: Circuit, now: float, end: ApplyEnd) -> bool:

@@ -260,7 +260,7 @@ class Mirror:
     def take_effects(self) -> list[Effect]:
         """Return what the registry and the observers are to be told, once.
 
-        When all of it was applied, ``applied`` is called; not if something was left.
+        When all of it was applied, ``applied`` is called.
         """
         effects, self._effects = self._effects, []
         for each in effects:
@@ -272,7 +272,7 @@ class Mirror:
         return effects + self._places.take_answers()
 
     def applied(self) -> None:
-        """Note that all effects that were taken are applied."""
+        """Note that all effects that were taken are applied, or left for something newer."""
         self.order = self._read_order
 
     # The next step.
