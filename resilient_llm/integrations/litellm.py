@@ -194,6 +194,8 @@ def _timeout_of(kwargs: Mapping[str, Any]) -> Any:
 
 def _limited(timeout: Any, remaining: float) -> Any:
     """Return the caller's timeout, as far as the attempt has time for it."""
+    if timeout is None:
+        return remaining
     if isinstance(timeout, (int, float)):
         return min(timeout, remaining)
     import httpx  # LiteLLM's own client

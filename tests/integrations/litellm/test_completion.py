@@ -395,6 +395,22 @@ def test_a_shorter_request_timeout_stays(
     assert [2.0, 3.0] == seen
 
 
+def test_without_any_timeout_the_time_that_is_left_counts(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the application has taken LiteLLM's own timeout away."""
+    seen: list[Any] = []
+
+    def completion(*args: Any, timeout: float, **kwargs: Any) -> Any:
+        seen.append(timeout)
+
+    monkeypatch.setattr(bare, "completion", completion)
+    monkeypatch.setattr(bare, "request_timeout", None)
+    litellm.completion(two.chain[0], MESSAGES, policy=failover(timeout=30.0))
+
+    assert [29.0] == seen
+
+
 @pytest.mark.parametrize(
     ("exact", "rounded"),
     [(22.4999, 22.0), (30.0, 29.0), (29.9999, 29.0), (0.5999, 0.59), (123.4, 120.0), (0.0, 0.0)],
